@@ -12,6 +12,7 @@ mod pcm;
 mod proofs;
 mod recording;
 mod requests;
+mod sound;
 
 /// By the names of their folders in `corpus`.
 pub(crate) const ALL: &[(&str, fn(&[u8]))] = &[
@@ -32,6 +33,7 @@ pub(crate) const ALL: &[(&str, fn(&[u8]))] = &[
     ("proofs", proofs::run),
     ("proxy_header", connections::proxy_header),
     ("recording", recording::run),
+    ("sound", sound::run),
     ("tls_hello", connections::tls_hello),
     ("tokens", credentials::tokens),
 ];

@@ -25,7 +25,7 @@ use crate::{
     accounts::Allowance,
     auth::{Scope, Scopes},
     clock,
-    codec::FramingRule,
+    codec::{FramingRule, Sound},
     config::SessionConfig,
     connections::{self, Connections},
     device::{Devices, StreamHandle},
@@ -338,6 +338,7 @@ impl Service {
         input: PredictInput,
     ) -> Result<(Arc<Model>, Prediction), Fault> {
         request.payload = input.kind();
+        let pcm = request.pcm;
         self.memory.admit_bytes(input.bytes())?;
         let opened = self.try_open(method, request)?;
         let model = Arc::clone(opened.model());
@@ -345,7 +346,7 @@ impl Service {
         let inbound = match input {
             PredictInput::Item(item) => Inbound::Item(item),
             PredictInput::Pcm(samples) => {
-                check_one_window(&samples, model.loaded.framing)?;
+                check_one_window(samples.len(), pcm, model.loaded.framing)?;
                 Inbound::Chunk(samples)
             }
         };
@@ -541,15 +542,23 @@ const fn overflow(policy: OverflowPolicy, limits: StreamLimits) -> Overflow {
     }
 }
 
-fn check_one_window(samples: &[u8], framing: Option<FramingRule>) -> Result<(), Fault> {
+fn check_one_window(bytes: usize, pcm: PcmOptions, framing: Option<FramingRule>) -> Result<(), Fault> {
     let Some(framing) = framing else { return Ok(()) };
-    let (bytes, count, window) = (samples.len(), samples.len() / 2, framing.window_samples as usize);
+    let (rate_hz, window) = (framing.sample_rate_hz, u64::from(framing.window_samples));
+    let sound = pcm.sound(rate_hz);
+    sound.check(rate_hz)?;
+    let each = sound.format.sample_bytes();
+    let own = (bytes / each) as u64;
+    let count = sound.samples_at(rate_hz, own);
+    let at = |Sound { rate_hz: own_hz, .. }: Sound| if own_hz == rate_hz { String::new() } else { format!(", at {own_hz} Hz,") };
     let message = if bytes == 0 {
         "there are no samples".to_owned()
-    } else if bytes % 2 == 1 {
-        format!("{bytes} bytes is an odd number, but a sample takes 2")
+    } else if bytes % each != 0 {
+        format!("{bytes} bytes are no whole samples, which take {each} each")
     } else if count > window {
-        format!("{count} samples are more than the window of {window} that Predict takes; use Scan or Feed")
+        format!("{own} samples{} are more than the window of {window} that Predict takes; use Scan or Feed", at(sound))
+    } else if count == 0 {
+        format!("{own} samples{} make none at the model's {rate_hz} Hz", at(sound))
     } else {
         return Ok(());
     };

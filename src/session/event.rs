@@ -122,9 +122,9 @@ pub struct Summary {
     pub ok: u64,
     /// Items answered with a fault.
     pub errors: u64,
-    /// Samples of a raw payload.
+    /// Samples of a raw payload, at the model's rate.
     pub samples: u64,
-    /// Payload bytes received.
+    /// Payload bytes received, before any conversion.
     pub payload_bytes: u64,
     /// Since the session opened.
     pub elapsed: Duration,

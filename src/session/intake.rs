@@ -7,9 +7,10 @@ use bytes::Bytes;
 use super::{
     event::{CheckedItem, ItemRequest},
     payload::{PayloadKind, PcmOptions},
+    raw::{Framed, RawPayload},
 };
 use crate::{
-    codec::{Beginning, PcmFramer, Window, WindowPosition},
+    codec::{Window, WindowPosition},
     domain::{Fault, FaultKind, ItemInputs, NamedTensor, Shape, Signature, TensorSpec, data_bytes},
     registry::Model,
 };
@@ -27,9 +28,7 @@ pub(super) struct Arrival {
 #[derive(Debug)]
 pub(super) struct Intake {
     signature: Arc<Signature>,
-    framer: Option<PcmFramer>,
-    /// The first bytes of a raw payload, until it is certain that they do not begin a file.
-    beginning: Option<Beginning>,
+    raw: Option<RawPayload>,
     /// The shape of a window, if the model takes windows in more than one dimension.
     window_shape: Option<Shape>,
     fixed_shapes: bool,
@@ -38,11 +37,14 @@ pub(super) struct Intake {
 
 impl Intake {
     /// # Errors
-    /// [`FaultKind::Invalid`] if the model has no framing for this kind of payload, or has one for another rate.
+    /// [`FaultKind::Invalid`] if the model has no framing for this kind of payload, or its rate cannot be had from the client's.
     pub(super) fn new(model: &Model, payload: PayloadKind, pcm: PcmOptions, max_item_bytes: usize) -> Result<Self, Fault> {
-        let framer = match payload {
+        let raw = match payload {
             PayloadKind::Tensors if pcm.sample_rate_hz.is_some() => {
                 return Err(Fault::invalid("sample_rate_hz", "tensors have no sample rate; leave it out, or send raw audio"));
+            }
+            PayloadKind::Tensors if pcm.format.is_some() => {
+                return Err(Fault::invalid("audio_format", "tensors are not audio; leave it out, or send raw audio"));
             }
             PayloadKind::Tensors => None,
             PayloadKind::PcmS16le => {
@@ -51,26 +53,18 @@ impl Intake {
                         format!("model '{}' takes tensors only; its manifest has no [framing] for pcm_s16le", model.loaded.name);
                     Fault::invalid("payload", message)
                 })?;
-                if let Some(stated) = pcm.sample_rate_hz.filter(|stated| *stated != rule.sample_rate_hz) {
-                    let (name, wanted) = (&model.loaded.name, rule.sample_rate_hz);
-                    let message = format!(
-                        "sample_rate_hz is {stated}, but model '{name}' takes {wanted}; resample the audio before sending it"
-                    );
-                    return Err(Fault::invalid("sample_rate_hz", message));
-                }
-                Some(PcmFramer::new(rule))
+                Some(RawPayload::new(rule, pcm)?)
             }
         };
         let signature = Arc::clone(model.loaded.executable.signature());
-        let input = signature.inputs.first().filter(|input| framer.is_some() && input.dims.len() > 1);
+        let input = signature.inputs.first().filter(|input| raw.is_some() && input.dims.len() > 1);
         let window_shape = input.and_then(TensorSpec::fixed_shape);
-        let beginning = (framer.is_some() && !pcm.accept_container_bytes).then(Beginning::default);
-        Ok(Self { window_shape, fixed_shapes: signature.has_fixed_shapes(), signature, framer, beginning, max_item_bytes })
+        Ok(Self { window_shape, fixed_shapes: signature.has_fixed_shapes(), signature, raw, max_item_bytes })
     }
 
-    /// Samples taken in so far.
+    /// Samples taken in so far, at the model's rate.
     pub(super) fn samples(&self) -> u64 {
-        self.framer.as_ref().map_or(0, PcmFramer::samples)
+        self.raw.as_ref().map_or(0, RawPayload::samples)
     }
 
     /// Takes an item; if its tensors are wrong, that becomes its answer.
@@ -100,7 +94,7 @@ impl Intake {
     }
 
     fn takes_tensors(&self) -> Result<(), Fault> {
-        if self.framer.is_none() {
+        if self.raw.is_none() {
             return Ok(());
         }
         Err(Fault::invalid("item", "the stream was opened for raw chunks; an item of tensors does not belong in it"))
@@ -110,44 +104,43 @@ impl Intake {
     /// [`FaultKind::Invalid`] if the stream was opened for tensors, or begins like a file; this ends the stream, because a lost
     /// chunk cannot be answered.
     pub(super) fn chunk(&mut self, chunk: Bytes) -> Result<(), Fault> {
-        let framer = self.framer.as_mut().ok_or_else(|| {
+        let raw = self.raw.as_mut().ok_or_else(|| {
             Fault::invalid(
                 "chunk",
                 "the stream was opened for tensors; open it with the payload kind pcm_s16le to send raw chunks",
             )
         })?;
-        if let Some(beginning) = &mut self.beginning {
-            if let Some(container) = beginning.push(&chunk) {
-                let message = format!(
-                    "the raw audio begins like {container}: send only its samples (mono, signed, 16-bit, little-endian), or set \
-                     accept_container_bytes if these are samples"
-                );
-                return Err(Fault::invalid("chunk", message));
-            }
-            if beginning.is_complete() {
-                self.beginning = None;
-            }
-        }
-        framer.push(chunk);
-        Ok(())
+        raw.push(chunk)
     }
 
-    /// A full window, if there is one.
-    pub(super) fn next_window(&mut self) -> Option<Arrival> {
-        let window = self.framer.as_mut()?.next_window()?;
-        Some(self.window_arrival(window))
+    /// A full window, or a step on the way to one.
+    ///
+    /// # Errors
+    /// [`FaultKind::Invalid`] for bytes that are no samples; this ends the stream.
+    pub(super) fn next_window(&mut self) -> Result<Framed<Arrival>, Fault> {
+        let Some(raw) = &mut self.raw else { return Ok(Framed::Nothing) };
+        Ok(match raw.next()? {
+            Framed::Window(window) => Framed::Window(self.window_arrival(window)),
+            Framed::Converted => Framed::Converted,
+            Framed::Nothing => Framed::Nothing,
+        })
+    }
+
+    /// Takes what has come as all there is for now. Says whether windows may have become full by it.
+    pub(super) fn end_sound(&mut self) -> bool {
+        self.raw.as_mut().is_some_and(RawPayload::end_sound)
     }
 
     /// The rest, padded, if anything is left.
     pub(super) fn flush(&mut self) -> Option<Arrival> {
-        let window = self.framer.as_mut()?.flush()?;
+        let window = self.raw.as_mut()?.flush()?;
         Some(self.window_arrival(window))
     }
 
     /// # Errors
-    /// [`FaultKind::Invalid`] if half a sample is left over.
+    /// [`FaultKind::Invalid`] if a part of a sample is left over.
     pub(super) fn finish(&self) -> Result<(), Fault> {
-        self.framer.as_ref().map_or(Ok(()), PcmFramer::finish)
+        self.raw.as_ref().map_or(Ok(()), RawPayload::finish)
     }
 
     /// What must be equal among items that share a batch: their shapes or, along the padded dimension, their bucket. `None` if
@@ -211,14 +204,7 @@ mod tests {
             pad_to_bucket: false,
         });
         let signature = Arc::new(Signature { inputs: vec![spec], padding, ..Signature::default() });
-        Intake {
-            fixed_shapes: signature.has_fixed_shapes(),
-            signature,
-            framer: None,
-            beginning: None,
-            window_shape: None,
-            max_item_bytes: 100,
-        }
+        Intake { fixed_shapes: signature.has_fixed_shapes(), signature, raw: None, window_shape: None, max_item_bytes: 100 }
     }
 
     fn item(length: usize, features: usize) -> ItemInputs {

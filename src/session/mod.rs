@@ -12,12 +12,14 @@
 //! A fault of an item is its answer. A fault of the stream ends it, as its last element.
 
 mod event;
+mod faults;
 mod intake;
 mod options;
 mod outbox;
 mod parked;
 mod payload;
 mod pending;
+mod raw;
 mod stream;
 mod unread;
 mod upload;

@@ -5,17 +5,18 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
-    time::Duration,
 };
 
 use futures::Stream;
 
 use super::{
     event::{Event, Inbound, ItemResult, Summary},
+    faults::{call_expired, draining, silent_for},
     intake::{Arrival, Intake},
     options::{OnDrain, Order, OverflowPolicy, Place, SessionMetrics, SessionOptions, WhenFull},
     payload::PayloadKind,
     pending::{PendingAnswer, PendingItem, PendingItems},
+    raw::Framed,
 };
 use crate::{
     clock,
@@ -31,6 +32,9 @@ use crate::{
 
 /// How many answers of dropped items a stream keeps until their turn comes, in windows.
 const DROPPED_PER_WINDOW: usize = 8;
+
+/// How many slices of a raw payload are converted before others on the connection have their turn: about a millisecond.
+const CONVERSIONS_MAX: usize = 8;
 
 /// A point in the stream at which something happens once all items before it have been answered.
 #[derive(Debug)]
@@ -48,8 +52,10 @@ struct Mark {
 enum Input {
     /// Reads messages.
     Open,
-    /// Has a flush to finish, or the end of the input (`None`).
-    Flushing(Option<String>),
+    /// Has a flush to finish, then reads on.
+    Flushing(String),
+    /// Has the rest of a raw payload to run, then ends with the fault, if any.
+    Ending(Option<Fault>),
     /// Reads no more; the fault, if any, follows the last answer.
     Ended(Option<Fault>),
 }
@@ -95,7 +101,7 @@ where
     /// Opens a session on a stream of `model` that is already open.
     ///
     /// # Errors
-    /// [`FaultKind::Invalid`] if the model cannot take this kind of payload.
+    /// [`FaultKind::Invalid`] if the model cannot take this kind of payload, or audio at this rate.
     pub fn new(
         inbound: I,
         handle: StreamHandle,
@@ -188,35 +194,45 @@ where
 
     fn read(&mut self, cx: &mut Context<'_>) -> Result<(), Fault> {
         let now = clock::now();
-        let mut heard = false;
+        let (mut heard, mut conversions) = (false, 0);
         self.slowed = false;
         while self.has_room() {
             if self.options.owes(now).is_some() && !self.drain.is_draining() {
                 self.slowed = !matches!(self.input, Input::Ended(_));
                 break;
             }
-            if let Some(arrival) = self.intake.next_window() {
-                self.admit(arrival, now);
-                continue;
+            match self.intake.next_window()? {
+                Framed::Window(arrival) => {
+                    self.admit(arrival, now);
+                    continue;
+                }
+                Framed::Converted if conversions < CONVERSIONS_MAX => {
+                    conversions += 1;
+                    continue;
+                }
+                Framed::Converted => {
+                    cx.waker().wake_by_ref();
+                    break;
+                }
+                Framed::Nothing => {}
             }
-            match &mut self.input {
+            match &self.input {
                 Input::Ended(_) => break,
-                Input::Flushing(flush) => {
-                    let flush = flush.take();
-                    self.finish_flush(flush, now);
+                Input::Flushing(_) | Input::Ending(_) if self.intake.end_sound() => continue,
+                Input::Flushing(_) | Input::Ending(_) => {
+                    self.finish_part(now);
                     continue;
                 }
                 Input::Open => {}
             }
             if self.drain.is_draining() && self.options.on_drain == OnDrain::Stop {
                 // As at the end of the input: the rest of a raw payload is run, and an open segment ends.
-                self.finish_flush(None, now);
-                self.input = Input::Ended(Some(draining()));
-                break;
+                self.input = Input::Ending(Some(draining()));
+                continue;
             }
             match Pin::new(&mut self.inbound).poll_next(cx) {
                 Poll::Pending => break,
-                Poll::Ready(None) => self.input = Input::Flushing(None),
+                Poll::Ready(None) => self.input = Input::Ending(None),
                 Poll::Ready(Some(message)) => {
                     heard = true;
                     self.receive(message?, now)?;
@@ -238,14 +254,11 @@ where
                 self.count_payload(chunk.len());
                 self.intake.chunk(chunk)?;
             }
-            Inbound::Flush(id) => self.input = Input::Flushing(Some(id)),
+            Inbound::Flush(id) => self.input = Input::Flushing(id),
             Inbound::KeepAlive => {}
             Inbound::Leaving(remaining) => self.events.push_back(Event::ReconnectAdvised { remaining }),
-            Inbound::Stop(fault) => {
-                // As in a drain.
-                self.finish_flush(None, now);
-                self.input = Input::Ended(Some(fault));
-            }
+            // As in a drain.
+            Inbound::Stop(fault) => self.input = Input::Ending(Some(fault)),
         }
         Ok(())
     }
@@ -263,13 +276,17 @@ where
     }
 
     /// Runs the padded rest of a raw payload, and marks the place of the flush or the end.
-    fn finish_flush(&mut self, flush: Option<String>, now: Timestamp) {
+    fn finish_part(&mut self, now: Timestamp) {
         if let Some(arrival) = self.intake.flush() {
             self.admit(arrival, now);
         }
-        let ends = flush.is_none();
+        let (flush, next) = match std::mem::replace(&mut self.input, Input::Open) {
+            Input::Flushing(id) => (Some(id), Input::Open),
+            Input::Ending(fault) => (None, Input::Ended(fault.or_else(|| self.intake.finish().err()))),
+            Input::Open | Input::Ended(_) => return,
+        };
         self.marks.push_back(Mark { seq: self.pending.next_seq(), samples: self.intake.samples(), flush });
-        self.input = if ends { Input::Ended(self.intake.finish().err()) } else { Input::Open };
+        self.input = next;
     }
 
     /// Gives an item its number, and stages it or answers it with its fault.
@@ -569,21 +586,6 @@ where
         }
         Poll::Ready(event)
     }
-}
-
-fn silent_for(timeout: Duration) -> Fault {
-    let message = format!(
-        "no message for {timeout:?} (session.idle_timeout_s); to keep a quiet stream open, send a keepalive or an empty chunk now and then"
-    );
-    Fault::new(FaultKind::Expired, message).with_limit("session.idle_timeout_s", timeout.as_secs())
-}
-
-fn call_expired() -> Fault {
-    Fault::new(FaultKind::Expired, "the deadline of the whole call passed")
-}
-
-fn draining() -> Fault {
-    Fault::new(FaultKind::Unavailable, "the server is draining; everything it had accepted has been answered; connect elsewhere")
 }
 
 fn segment_event(event: SegmentEvent) -> Event {

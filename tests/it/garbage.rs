@@ -254,7 +254,7 @@ fn config() -> impl Strategy<Value = StreamConfig> {
         let (model, version, window_items) = names;
         let (payload, order, overflow, unread, priority) = policies;
         let version = version.to_owned();
-        let (sample_rate_hz, accept_container_bytes) = audio;
+        let (sample_rate_hz, accept_container_bytes, audio_format) = audio;
         StreamConfig {
             model,
             version,
@@ -268,13 +268,15 @@ fn config() -> impl Strategy<Value = StreamConfig> {
             priority,
             sample_rate_hz,
             accept_container_bytes,
+            audio_format,
         }
     })
 }
 
-/// A client's statements about raw audio: its rate, and whether it may begin like a file.
-fn audio() -> impl Strategy<Value = (u32, bool)> {
-    (prop_oneof![6 => Just(0), 2 => Just(16_000), 1 => any::<u32>()], any::<bool>())
+/// A client's statements about raw audio: its rate, whether it may begin like a file, and its format.
+fn audio() -> impl Strategy<Value = (u32, bool, i32)> {
+    let rate = prop_oneof![6 => Just(0), 2 => Just(16_000), 2 => 8_000_u32..=192_000, 1 => any::<u32>()];
+    (rate, any::<bool>(), prop_oneof![4 => Just(0), 4 => 1..=4, 1 => Just(-1)])
 }
 
 /// Chunks of odd and even length, some of which begin like files.
@@ -297,8 +299,8 @@ fn predict_message() -> impl Strategy<Value = Bytes> {
     use predict_request::Payload;
     let payload = prop_oneof![some_item().prop_map(Payload::Item), raw().prop_map(Payload::PcmS16le)];
     (text(), text(), option::weighted(0.9, payload), audio()).prop_map(|(model, version, payload, audio)| {
-        let (sample_rate_hz, accept_container_bytes) = audio;
-        encoded(&PredictRequest { model, version, payload, priority: 0, sample_rate_hz, accept_container_bytes })
+        let (sample_rate_hz, accept_container_bytes, audio_format) = audio;
+        encoded(&PredictRequest { model, version, payload, priority: 0, sample_rate_hz, accept_container_bytes, audio_format })
     })
 }
 

@@ -345,6 +345,35 @@ async fn raw_chunks_become_windows_and_a_flush_is_confirmed_after_its_padded_res
 }
 
 #[tokio::test]
+async fn a_stop_and_a_drain_answer_the_sound_that_the_filter_still_holds() {
+    let options = || {
+        let pcm = PcmOptions { sample_rate_hz: Some(48_000), ..PcmOptions::default() };
+        SessionOptions { pcm, ..options_of(PayloadKind::PcmS16le) }
+    };
+    // Twenty samples at the model's rate: more windows than may be in flight.
+    let chunk = || Inbound::Chunk(vec![0; 2 * 60].into());
+    let ends = |events: &[Result<Event, Fault>]| -> Vec<u64> {
+        let result = |event: &Result<Event, Fault>| if let Ok(Event::Result(result)) = event { result.window } else { None };
+        events.iter().filter_map(result).map(|window| window.end_sample).collect()
+    };
+    let fixture = fixture(false, 100);
+    let (sender, session) = fixture.session(options());
+    send(&sender, chunk()).await;
+    send(&sender, Inbound::Stop(Fault::invalid("x", "enough"))).await;
+    let events: Vec<_> = session.collect().await;
+    assert_eq!(ends(&events), [4, 8, 12, 16, 20]);
+    assert!(matches!(events.last(), Some(Err(fault)) if fault.message() == "enough"), "{events:?}");
+
+    let (sender, mut session) = fixture.session(options());
+    send(&sender, chunk()).await;
+    assert!(futures::poll!(session.next()).is_pending(), "the filter waits for more");
+    fixture.drain.begin();
+    let events: Vec<_> = session.collect().await;
+    assert_eq!(ends(&events), [4, 8, 12, 16, 20]);
+    assert!(matches!(events.last(), Some(Err(fault)) if fault.kind() == FaultKind::Unavailable), "{events:?}");
+}
+
+#[tokio::test]
 async fn half_a_sample_at_the_end_is_reported_after_all_answers() {
     let fixture = fixture(false, 100);
     let (sender, session) = fixture.session(options_of(PayloadKind::PcmS16le));

@@ -7,9 +7,10 @@ mod container;
 mod digest;
 mod pcm;
 mod segments;
-pub mod sound;
+mod sound;
 
 pub use container::{Beginning, Container};
 pub use digest::{PayloadDigest, PayloadExpectation, Received};
 pub use pcm::{FramingRule, PcmFramer, Window, WindowPosition};
 pub use segments::{Segment, SegmentEvent, SegmentEvents, SegmentFinder, SegmentRules};
+pub use sound::{Converter, SampleFormat, Sound};

@@ -62,7 +62,8 @@ impl NativeGrpc {
     }
 
     async fn predicted(&self, caller: Caller, request: wire::PredictRequest) -> Result<v1::PredictResponse, Fault> {
-        let wire::PredictRequest { model, version, payload, priority, sample_rate_hz, accept_container_bytes } = request;
+        let wire::PredictRequest { model, version, payload, priority, sample_rate_hz, accept_container_bytes, audio_format } =
+            request;
         let input = match payload {
             Some(wire::predict_request::Payload::Item(item)) => PredictInput::Item(item.into_request()),
             Some(wire::predict_request::Payload::PcmS16le(samples)) => PredictInput::Pcm(samples),
@@ -71,8 +72,15 @@ impl NativeGrpc {
                 return Err(self.predict.refuse(fault));
             }
         };
-        let config =
-            v1::StreamConfig { model, version, priority, sample_rate_hz, accept_container_bytes, ..v1::StreamConfig::default() };
+        let config = v1::StreamConfig {
+            model,
+            version,
+            priority,
+            sample_rate_hz,
+            accept_container_bytes,
+            audio_format,
+            ..v1::StreamConfig::default()
+        };
         let request = convert::open_request(config, caller).map_err(|fault| self.predict.refuse(fault))?;
         let (model, result) = self.native.service().predict(&self.predict, request, input).await?;
         let timing = Some(convert::timing(&result));

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::{
-    codec::{FramingRule, Segment},
+    codec::{FramingRule, SampleFormat, Segment},
     domain::{Datatype, Fault, FaultKind, ItemOutputs, Priority, Tensor, TensorSpec},
     native::{self, Limits, Opened},
     proto::{duration_to_wire, v1},
@@ -64,8 +64,9 @@ pub(in crate::frontend) fn open_request(config: v1::StreamConfig, caller: Caller
     };
     let default_deadline = config.default_deadline.map(|deadline| duration("default_deadline", deadline)).transpose()?;
     let max_age = config.max_age.map(|max_age| duration("max_age", max_age)).transpose()?;
+    let format = audio_format(config.audio_format)?;
     let v1::StreamConfig { model, version, window_items, sample_rate_hz, accept_container_bytes, .. } = config;
-    let pcm = PcmOptions { sample_rate_hz: (sample_rate_hz != 0).then_some(sample_rate_hz), accept_container_bytes };
+    let pcm = PcmOptions { sample_rate_hz: (sample_rate_hz != 0).then_some(sample_rate_hz), format, accept_container_bytes };
     Ok(OpenRequest {
         model,
         version,
@@ -79,6 +80,18 @@ pub(in crate::frontend) fn open_request(config: v1::StreamConfig, caller: Caller
         max_age,
         priority,
         caller,
+    })
+}
+
+/// How samples are written, if the client says so.
+fn audio_format(stated: i32) -> Result<Option<SampleFormat>, Fault> {
+    Ok(match v1::AudioFormat::try_from(stated) {
+        Ok(v1::AudioFormat::Unspecified) => None,
+        Ok(v1::AudioFormat::PcmS16le) => Some(SampleFormat::S16le),
+        Ok(v1::AudioFormat::PcmF32le) => Some(SampleFormat::F32le),
+        Ok(v1::AudioFormat::Mulaw) => Some(SampleFormat::Mulaw),
+        Ok(v1::AudioFormat::Alaw) => Some(SampleFormat::Alaw),
+        Err(_) => return Err(unknown_enum("audio_format", "AudioFormat", stated)),
     })
 }
 

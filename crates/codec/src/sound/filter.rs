@@ -1,156 +1,166 @@
-//! The filters between two rates: windowed sincs, one row of taps for each place that an output sample can have between two input samples.
+//! The filter's coefficients: a row for each place that an output sample may have between two input samples.
+//!
+//! The rows are cut from one curve, a sinc in a window, stretched where the rate goes down so that it keeps out what the new rate cannot hold.
 
-use std::{
-    f64::consts::PI,
-    sync::{Arc, Mutex, PoisonError, Weak},
-};
+use std::f64::consts::PI;
 
-use tidemill_domain::{Fault, FaultKind};
+/// Length of the curve on each side, in periods of the lower rate.
+const REACH: f64 = 64.0;
+/// Where the curve cuts off, as a share of half the lower rate.
+const CUTOFF: f64 = 0.945;
+/// How steeply the window falls. More widens the edge of the filter, less leaves more beyond it.
+const STEEPNESS: f64 = 10.0;
 
-/// What is beyond the lower of the two Nyquist frequencies is weaker by this much.
-const REJECTION_DB: f64 = 96.0;
+/// Numbers that are multiplied side by side. All rows have a multiple of these.
+const SIDE_BY_SIDE: usize = 16;
 
-/// The pass band ends here, in parts of the lower Nyquist frequency; from there to that frequency the filter falls.
-const PASS: f64 = 0.9;
+/// Places for each period of the lower rate, between which the curve is taken to be straight: wrong by 108 dB less than the sound.
+const PLACES: f64 = 512.0;
+/// Steps in which the curve is stretched, for each doubling.
+const STRETCHES: f64 = 16.0;
 
-/// Taps in all rows of a filter. Places between the rows are interpolated, which at this number stays below 16 bits.
-const TAPS_MAX: usize = 1 << 15;
+/// Most places, and samples until they repeat, of a filter that has a row for each.
+const EXACT_MAX: u32 = 640;
+/// Rates that sound usually has. Only for these a filter is made for the very pair of rates: all others share few, so that no client can
+/// make the server hold a filter for each stream.
+const USUAL_HZ: [u32; 14] =
+    [8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000, 64_000, 88_200, 96_000, 176_400, 192_000];
 
-/// Pairs of rates that are in use at once. The usual rates of sound cards, files and telephones make a dozen.
-const FILTERS_MAX: usize = 64;
+/// Two rates, in lowest terms.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Ratio {
+    /// So many output samples take as long as…
+    pub(super) outputs: u32,
+    /// … so many input samples.
+    pub(super) inputs: u32,
+}
 
-/// Taps that are multiplied at a time.
-pub(super) const LANES: usize = 8;
+impl Ratio {
+    /// Of two rates that are not 0.
+    pub(super) const fn new(from_hz: u32, to_hz: u32) -> Self {
+        let (mut divisor, mut rest) = (from_hz, to_hz);
+        while rest > 0 {
+            (divisor, rest) = (rest, divisor % rest);
+        }
+        Self { outputs: to_hz / divisor, inputs: from_hz / divisor }
+    }
 
-/// The filters in use.
-static FILTERS: Mutex<Vec<(u32, u32, Weak<Filter>)>> = Mutex::new(Vec::new());
+    /// The nearest whole number of outputs for this many inputs.
+    pub(super) fn outputs_of(self, inputs: u64) -> u64 {
+        let (outputs_each, inputs_each) = (u128::from(self.outputs), u128::from(self.inputs));
+        let rounded = (u128::from(inputs) * outputs_each + inputs_each / 2) / inputs_each;
+        u64::try_from(rounded).unwrap_or(u64::MAX)
+    }
+}
 
-/// From one rate to another.
+/// What a filter is made for. Equal designs are equal filters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Design {
+    /// A row for each place.
+    Exact(Ratio),
+    /// For any two rates whose ratio is about this one: the curve is stretched by two to the power of this many sixteenths, and the places
+    /// lie between rows.
+    Between(u32),
+}
+
+impl Design {
+    /// For these rates.
+    pub(super) fn new(from_hz: u32, to_hz: u32) -> Self {
+        let ratio = Ratio::new(from_hz, to_hz);
+        if USUAL_HZ.contains(&from_hz) && ratio.outputs.max(ratio.inputs) <= EXACT_MAX {
+            return Self::Exact(ratio);
+        }
+        let stretch = (f64::from(from_hz) / f64::from(to_hz)).max(1.0);
+        Self::Between((stretch.log2() * STRETCHES).ceil() as u32)
+    }
+
+    /// How much the curve is stretched: periods of the lower rate are this many input samples long.
+    fn stretch(self) -> f64 {
+        match self {
+            Self::Exact(Ratio { outputs, inputs }) => (f64::from(inputs) / f64::from(outputs)).max(1.0),
+            Self::Between(steps) => (f64::from(steps) / STRETCHES).exp2(),
+        }
+    }
+}
+
+/// The coefficients.
 #[derive(Debug)]
 pub(super) struct Filter {
-    /// Output samples for every `step` input samples, in lowest terms.
-    pub(super) places: u32,
-    pub(super) step: u32,
-    /// Taps of a row, half of them ahead of the output sample.
-    pub(super) taps: usize,
-    /// Rows between two input samples.
-    rows: usize,
-    /// One row more than there are, so that each has a next one.
-    coefficients: Vec<f32>,
+    /// Coefficients of a row.
+    taps: usize,
+    /// Parts into which the rows divide the way from one input sample to the next.
+    places: u32,
+    rows: Box<[f32]>,
 }
 
 impl Filter {
-    /// The filter between these rates; each pair has one for as long as any stream uses it.
-    ///
-    /// # Errors
-    /// [`FaultKind::Overloaded`] if too many pairs are in use.
-    pub(super) fn between(from_hz: u32, to_hz: u32) -> Result<Arc<Self>, Fault> {
-        let mut filters = FILTERS.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = filters.iter().find(|(from, to, _)| (*from, *to) == (from_hz, to_hz));
-        if let Some(filter) = known.and_then(|(.., filter)| filter.upgrade()) {
-            return Ok(filter);
+    pub(super) fn new(design: Design) -> Self {
+        let stretch = design.stretch();
+        // Half of a row is a multiple of half of what is multiplied side by side.
+        let half = ((REACH * stretch).ceil() as usize).next_multiple_of(SIDE_BY_SIDE / 2);
+        let (places, rows) = match design {
+            Design::Exact(Ratio { outputs, .. }) => (outputs, outputs),
+            Design::Between(_) => {
+                let places = (PLACES / stretch).ceil() as u32;
+                (places, places + 1)
+            }
+        };
+        let mut coefficients = Vec::with_capacity(rows as usize * 2 * half);
+        let mut row = Vec::with_capacity(2 * half);
+        for place in 0..rows {
+            let place = f64::from(place) / f64::from(places);
+            row.clear();
+            row.extend((0..2 * half).map(|tap| curve((place + half as f64 - 1.0 - tap as f64) / stretch)));
+            // Silence and constants come out as they are, from each row alike.
+            let sum: f64 = row.iter().sum();
+            coefficients.extend(row.iter().map(|coefficient| (coefficient / sum) as f32));
         }
-        filters.retain(|(.., filter)| filter.strong_count() > 0);
-        if filters.len() >= FILTERS_MAX {
-            let message = format!(
-                "sample_rate_hz is {from_hz}, and audio of {FILTERS_MAX} other rates is being converted, as many as there may be; \
-                 send the model's rate of {to_hz}, or come back"
-            );
-            return Err(Fault::new(FaultKind::Overloaded, message).with_limit("rates converted at once", FILTERS_MAX as u64));
-        }
-        let filter = Arc::new(Self::new(from_hz, to_hz));
-        filters.push((from_hz, to_hz, Arc::downgrade(&filter)));
-        Ok(filter)
+        Self { taps: 2 * half, places, rows: coefficients.into() }
     }
 
-    fn new(from_hz: u32, to_hz: u32) -> Self {
-        let divisor = gcd(from_hz, to_hz);
-        let (places, step) = (to_hz / divisor, from_hz / divisor);
-        // Relative to the input rate.
-        let nyquist = 0.5 * f64::from(from_hz.min(to_hz)) / f64::from(from_hz);
-        let fall = nyquist * (1.0 - PASS);
-        // Kaiser's estimate, and his window.
-        let taps = ((REJECTION_DB - 7.95) / (14.36 * fall)).ceil() as usize;
-        let taps = taps.next_multiple_of(LANES);
-        let rows = (places as usize).min(TAPS_MAX / taps).max(1);
-        let shape = Shape { half: taps as f64 / 2.0, cutoff: nyquist - fall / 2.0, beta: 0.1102 * (REJECTION_DB - 8.7) };
-        let mut coefficients = Vec::with_capacity((rows + 1) * taps);
-        for row in 0..=rows {
-            let place = row as f64 / rows as f64;
-            let begin = coefficients.len();
-            let values: Vec<f64> = (0..taps).map(|tap| shape.at(tap as f64 - (taps / 2 - 1) as f64 - place)).collect();
-            // A constant stays what it is.
-            let sum: f64 = values.iter().sum();
-            coefficients.extend(values.into_iter().map(|value| (value / sum) as f32));
-            debug_assert_eq!(coefficients.len(), begin + taps);
-        }
-        Self { places, step, taps, rows, coefficients }
+    /// How many input samples an output sample is made of.
+    pub(super) const fn taps(&self) -> usize {
+        self.taps
     }
 
-    /// The output sample at `place` of [`Self::places`] after the middle of the window.
-    #[inline]
-    pub(super) fn sample(&self, window: &[f32], place: u32) -> f32 {
-        let row = |index: usize| &self.coefficients[index * self.taps..(index + 1) * self.taps];
-        if self.rows == self.places as usize {
-            return product(window, row(place as usize));
+    /// The output sample that lies `place / places` after the middle one of `samples`, which are as many as there are taps: sample number
+    /// `taps / 2 - 1` comes just before it, or is where it is.
+    pub(super) fn apply(&self, place: u32, places: u32, samples: &[f32]) -> f32 {
+        if places == self.places {
+            return dot(self.row(place), samples);
         }
-        let scaled = u64::from(place) * self.rows as u64;
-        let (index, rest) = ((scaled / u64::from(self.places)) as usize, scaled % u64::from(self.places));
-        let share = rest as f32 / self.places as f32;
-        let (before, after) = (product(window, row(index)), product(window, row(index + 1)));
-        before + (after - before) * share
+        let scaled = u64::from(place) * u64::from(self.places);
+        let (row, rest) = ((scaled / u64::from(places)) as u32, scaled % u64::from(places));
+        let (before, after) = (dot(self.row(row), samples), dot(self.row(row + 1), samples));
+        before + (after - before) * (rest as f32 / places as f32)
+    }
+
+    fn row(&self, row: u32) -> &[f32] {
+        &self.rows[row as usize * self.taps..][..self.taps]
     }
 }
 
-/// A windowed sinc.
-struct Shape {
-    half: f64,
-    cutoff: f64,
-    beta: f64,
-}
-
-impl Shape {
-    /// At this distance from its middle, in input samples.
-    fn at(&self, distance: f64) -> f64 {
-        let within = 1.0 - (distance / self.half).powi(2);
-        if within <= 0.0 {
-            return 0.0;
-        }
-        let x = 2.0 * self.cutoff * distance;
-        let sinc = if x.abs() < 1e-9 { 1.0 } else { (PI * x).sin() / (PI * x) };
-        2.0 * self.cutoff * sinc * bessel(self.beta * within.sqrt()) / bessel(self.beta)
+/// The curve at this many periods of the lower rate from its middle, up to a factor.
+fn curve(periods: f64) -> f64 {
+    let inside = 1.0 - (periods / REACH).powi(2);
+    if inside <= 0.0 {
+        return 0.0;
     }
+    let window = (STEEPNESS * (inside.sqrt() - 1.0)).exp();
+    let angle = PI * CUTOFF * periods;
+    if angle.abs() < 1e-9 { window } else { window * angle.sin() / angle }
 }
 
-/// The modified Bessel function of the first kind, of order 0.
-fn bessel(x: f64) -> f64 {
-    let quarter = x * x / 4.0;
-    let (mut term, mut sum) = (1.0, 1.0);
-    for k in 1..64 {
-        term *= quarter / f64::from(k * k);
-        sum += term;
-        if term < sum * 1e-12 {
-            break;
-        }
-    }
-    sum
-}
-
-/// The sum of products, in lanes that the compiler puts side by side. The order is always the same, and so is the result.
-fn product(window: &[f32], taps: &[f32]) -> f32 {
-    let mut sums = [0.0_f32; LANES];
-    let (window, _) = window.as_chunks::<LANES>();
-    let (taps, _) = taps.as_chunks::<LANES>();
-    for (samples, taps) in window.iter().zip(taps) {
-        for lane in 0..LANES {
-            sums[lane] += samples[lane] * taps[lane];
+/// The sum of the products. The order of additions is fixed, so equal samples give equal bits wherever they are in memory.
+fn dot(row: &[f32], samples: &[f32]) -> f32 {
+    let mut sums = [0.0_f32; SIDE_BY_SIDE];
+    let (rows, samples) = (row.as_chunks::<SIDE_BY_SIDE>().0, samples.as_chunks::<SIDE_BY_SIDE>().0);
+    for (row, samples) in rows.iter().zip(samples) {
+        for ((sum, coefficient), sample) in sums.iter_mut().zip(row).zip(samples) {
+            *sum += coefficient * sample;
         }
     }
     sums.iter().sum()
-}
-
-const fn gcd(a: u32, b: u32) -> u32 {
-    if b == 0 { a } else { gcd(b, a % b) }
 }
 
 #[cfg(test)]
@@ -158,19 +168,53 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_pair_of_rates_has_one_filter_while_it_is_used() {
-        let first = Filter::between(24_000, 16_000).expect("there is room");
-        assert!(Arc::ptr_eq(&first, &Filter::between(24_000, 16_000).expect("it is there")));
-        assert_eq!((first.places, first.step), (2, 3));
+    fn usual_rates_have_filters_of_their_own_and_all_others_share_few() {
+        assert_eq!(Design::new(24_000, 16_000), Design::Exact(Ratio { outputs: 2, inputs: 3 }));
+        assert_eq!(Design::new(44_100, 16_000), Design::Exact(Ratio { outputs: 160, inputs: 441 }));
+        assert_eq!(Design::new(11_025, 16_000), Design::Exact(Ratio { outputs: 640, inputs: 441 }));
+        assert_eq!(Design::new(8_001, 16_000), Design::Between(0));
+        assert_eq!(Design::new(44_099, 16_000), Design::Between(24));
+        // As good a ratio as any, but not a usual rate.
+        assert_eq!(Design::new(20_000, 16_000), Design::Between(6));
+        let most = (8_000..=192_000).map(|from_hz| match Design::new(from_hz, 8_000) {
+            Design::Between(steps) => steps,
+            Design::Exact(_) => 0,
+        });
+        assert_eq!(most.max(), Some(74));
     }
 
     #[test]
-    fn filters_stay_small_whatever_the_rates() {
-        for from in [8_000, 11_025, 16_001, 22_050, 44_100, 48_000, 96_000, 191_999, 192_000] {
-            let filter = Filter::new(from, 16_000);
-            assert!(filter.coefficients.len() <= TAPS_MAX + filter.taps, "{from}: {}", filter.coefficients.len());
-            // What a stream keeps: a window, and the room in which it moves on.
-            assert!(filter.taps * size_of::<f32>() <= 8 << 10, "{from}: {} taps", filter.taps);
+    fn filters_are_small_and_their_rows_even() {
+        for (from_hz, to_hz) in [
+            (24_000, 16_000),
+            (48_000, 16_000),
+            (44_100, 16_000),
+            (11_025, 16_000),
+            (8_000, 16_000),
+            (8_001, 192_000),
+            (191_999, 8_000),
+        ] {
+            let filter = Filter::new(Design::new(from_hz, to_hz));
+            assert!(filter.rows.len() * size_of::<f32>() <= 384 * 1024, "{from_hz} to {to_hz}: {}", filter.rows.len());
+            assert!(
+                filter.taps().is_multiple_of(SIDE_BY_SIDE) && filter.taps() * size_of::<f32>() <= 13 * 1024,
+                "{}",
+                filter.taps()
+            );
+            for row in filter.rows.chunks(filter.taps()) {
+                let sum: f64 = row.iter().map(|coefficient| f64::from(*coefficient)).sum();
+                assert!((sum - 1.0).abs() < 1e-5, "{sum}");
+            }
+        }
+        assert_eq!(Filter::new(Design::new(24_000, 16_000)).taps(), 192);
+    }
+
+    #[test]
+    fn the_first_row_is_the_last_one_a_sample_later() {
+        let filter = Filter::new(Design::new(8_001, 16_000));
+        let (first, last) = (filter.row(0), filter.row(filter.places));
+        for (earlier, later) in first.iter().zip(&last[1..]) {
+            assert!((earlier - later).abs() < 1e-6);
         }
     }
 }

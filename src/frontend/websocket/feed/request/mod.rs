@@ -131,6 +131,8 @@ pub(super) struct Config {
     priority: Option<Named<v1::Priority>>,
     #[serde(alias = "sample_rate_hz")]
     sample_rate_hz: Option<Whole<u32>>,
+    #[serde(alias = "audio_format")]
+    audio_format: Option<Named<v1::AudioFormat>>,
     #[serde(alias = "accept_container_bytes")]
     accept_container_bytes: Option<bool>,
 }
@@ -149,6 +151,7 @@ impl From<Config> for v1::StreamConfig {
             unread: number(config.unread),
             priority: number(config.priority),
             sample_rate_hz: config.sample_rate_hz.map_or(0, |Whole(rate)| rate),
+            audio_format: number(config.audio_format),
             accept_container_bytes: config.accept_container_bytes.unwrap_or_default(),
         }
     }
@@ -319,7 +322,7 @@ macro_rules! enumerations {
     )*};
 }
 
-enumerations! { PayloadKind ResultOrder OverflowPolicy UnreadPolicy Priority Datatype }
+enumerations! { PayloadKind ResultOrder OverflowPolicy UnreadPolicy Priority Datatype AudioFormat }
 
 /// A value of the enum `E`, by its name or its number; which numbers there are is checked later.
 struct Named<E>(i32, PhantomData<fn() -> E>);

@@ -29,7 +29,7 @@ fn duration() -> impl Strategy<Value = prost_types::Duration> {
 prop_compose! {
     fn config()(
         (model, version) in ("[a-zé\"]{0,4}", "[0-9]{0,2}"),
-        (payload, order, overflow, unread, priority) in (0_i32..4, 0_i32..4, 0_i32..5, 0_i32..6, 0_i32..5),
+        (payload, order, overflow, unread, priority, audio_format) in (0_i32..4, 0_i32..4, 0_i32..5, 0_i32..6, 0_i32..5, 0_i32..6),
         (window_items, sample_rate_hz) in (any::<u32>(), any::<u32>()),
         default_deadline in option::of(duration()),
         max_age in option::of(duration()),
@@ -37,7 +37,7 @@ prop_compose! {
     ) -> v1::StreamConfig {
         v1::StreamConfig {
             model, version, payload, order, window_items, default_deadline, overflow, max_age, unread, priority, sample_rate_hz,
-            accept_container_bytes,
+            audio_format, accept_container_bytes,
         }
     }
 }
