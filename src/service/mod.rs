@@ -553,7 +553,7 @@ fn check_one_window(bytes: usize, pcm: PcmOptions, framing: Option<FramingRule>)
     let at = |Sound { rate_hz: own_hz, .. }: Sound| if own_hz == rate_hz { String::new() } else { format!(", at {own_hz} Hz,") };
     let message = if bytes == 0 {
         "there are no samples".to_owned()
-    } else if bytes % each != 0 {
+    } else if !bytes.is_multiple_of(each) {
         format!("{bytes} bytes are no whole samples, which take {each} each")
     } else if count > window {
         format!("{own} samples{} are more than the window of {window} that Predict takes; use Scan or Feed", at(sound))

@@ -6,10 +6,10 @@
 //!
 //! # Quality
 //! The filter is a windowed sinc of 64 periods of the lower rate on each side, so a sample comes out 4 ms late at 16 kHz and 8 ms late at
-//! 8 kHz. Up to 0.9 of the lower rate's half it is flat to 0.01 dB, and from that half on it is 95 dB down. Steep filters overshoot: sound
+//! 8 kHz. Up to 0.9 of the lower rate's half it is flat to 0.02 dB, and from that half on it is 90 dB down. Steep filters overshoot: sound
 //! at full scale may leave them a little above it, and is cut off there, as in any resampler.
 //!
-//! Between rates that are not usual the filter's edge may be up to 4 % lower, and what is interpolated adds errors 105 dB down.
+//! Between rates that are not usual the filter's edge may be up to 4 % lower, and what is interpolated adds errors 100 dB down.
 
 mod cache;
 mod converter;
