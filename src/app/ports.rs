@@ -111,7 +111,7 @@ impl ClientPorts {
         // Routes of other front ends that speak HTTP, on each port.
         let others = |port| {
             let service = door(port).service().clone();
-            websocket::router(service, config.websocket.clone(), &http_config, bounds.clone())
+            websocket::router(service, config, &http_config, bounds.clone())
         };
         let http_settings = |port| HttpConfig { console: config.shows_console(port).into(), ..http_config.clone() };
         let memory = open_inference.service().memory().clone();

@@ -358,6 +358,18 @@ pub(super) const KEYS: &[Key] = &[
         "show browsers the [console](console.md) at `/`; `auto`: on a loopback address, and on others if callers have \
          credentials",
     ),
+    number(
+        "realtime.session_max_s",
+        "seconds",
+        60..=604_800,
+        "how long a [Realtime](realtime.md) session lasts at most; its client then opens another",
+    ),
+    number(
+        "realtime.max_append_bytes",
+        "bytes",
+        1_024..=WINDOW_MAX,
+        "largest audio of one event `input_audio_buffer.append`, counted after decoding",
+    ),
     number("message.max_items", "items", 2_048..=10_000_000, "items that one `Scan` may hold"),
     number(
         "message.max_members",
@@ -530,6 +542,7 @@ pub(super) const ORDERED: &[(&str, &str, &str)] = &[
     ("http.max_body_bytes", "memory.transfer_bytes", "a body must have room to arrive in"),
     ("websocket.max_message_bytes", "memory.transfer_bytes", "a message must have room to arrive in"),
     ("websocket.max_frame_bytes", "websocket.max_message_bytes", "a frame is a message or a part of one"),
+    ("realtime.max_append_bytes", "websocket.max_message_bytes", "the audio of an event arrives in one message"),
     ("session.max_item_bytes", "scheduler.max_queued_bytes", "the queue must hold the largest item"),
     ("session.max_item_bytes", "scheduler.max_queued_bytes_per_model", "a model's queue must hold the largest item"),
     ("grpc.stream_window_bytes", "grpc.connection_window_bytes", "a connection's window is shared by its streams"),

@@ -11,6 +11,7 @@ mod hosts;
 mod keys;
 mod log;
 mod metrics;
+mod realtime;
 mod resolve;
 mod sections;
 mod security;
@@ -25,6 +26,7 @@ pub use cache::CacheConfig;
 pub use hosts::{Authority, HostPattern, OriginPattern, PageOrigin};
 pub use keys::{KeyDoc, describe, page};
 pub use metrics::MetricsConfig;
+pub use realtime::RealtimeConfig;
 pub use resolve::{ConfigFault, ConfigFaults, FIND_LIBRARY, Origin, process_environment, process_variable};
 pub use sections::{
     Config, ControlConfig, DrainConfig, EngineConfig, GrpcConfig, HttpConfig, MemoryConfig, MessageConfig, ModelsConfig,

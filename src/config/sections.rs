@@ -10,8 +10,8 @@ use std::{
 use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 
 use super::{
-    cache::CacheConfig, forms::path_or_empty, log::LogConfig, metrics::MetricsConfig, security::SecurityConfig,
-    server::ServerConfig, switch::Switch, tls::TlsConfig,
+    cache::CacheConfig, forms::path_or_empty, log::LogConfig, metrics::MetricsConfig, realtime::RealtimeConfig,
+    security::SecurityConfig, server::ServerConfig, switch::Switch, tls::TlsConfig,
 };
 use crate::engine::EngineChoice;
 
@@ -26,6 +26,7 @@ pub struct Config {
     pub grpc: GrpcConfig,
     pub http: HttpConfig,
     pub websocket: WebSocketConfig,
+    pub realtime: RealtimeConfig,
     pub message: MessageConfig,
     pub session: SessionConfig,
     pub sequence: SequenceConfig,
@@ -205,8 +206,9 @@ pub struct WebSocketConfig {
 impl Default for WebSocketConfig {
     fn default() -> Self {
         Self {
-            max_message_bytes: 16 << 20,
-            max_frame_bytes: 16 << 20,
+            // 15 MiB in base64, and what is around it.
+            max_message_bytes: 21 << 20,
+            max_frame_bytes: 21 << 20,
             max_fragments: 1_024,
             ping_interval_s: 30,
             pong_timeout_s: 20,

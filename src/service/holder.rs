@@ -31,36 +31,45 @@ pub struct Holder {
     entry: Arc<Entry>,
     allowance: Allowance,
     revoked: CancellationToken,
-    /// Whether it is known by a token that another caller was lent.
-    is_lent: bool,
+    /// The caller that was lent the token by which it is known, if it is known by such a one.
+    lender: Option<Arc<Entry>>,
 }
 
 impl Holder {
     pub(super) fn of(entry: &Arc<Entry>, allowance: Allowance) -> Arc<Self> {
-        Arc::new(Self { entry: Arc::clone(entry), allowance, revoked: CancellationToken::new(), is_lent: false })
+        Arc::new(Self { entry: Arc::clone(entry), allowance, revoked: CancellationToken::new(), lender: None })
     }
 
     /// The same caller with the quotas of this entry, which says nothing else that is new.
     pub(super) fn with_quotas_of(&self, entry: &Arc<Entry>) -> Arc<Self> {
         let (entry, allowance, revoked) = (Arc::clone(entry), self.allowance.clone(), self.revoked.clone());
-        Arc::new(Self { entry, allowance, revoked, is_lent: self.is_lent })
+        Arc::new(Self { entry, allowance, revoked, lender: self.lender.clone() })
     }
 
     /// A caller that may no longer call once this is cancelled.
     pub(super) fn until(entry: Entry, allowance: Allowance, gone: CancellationToken) -> Arc<Self> {
-        Arc::new(Self { entry: Arc::new(entry), allowance, revoked: gone, is_lent: false })
+        Arc::new(Self { entry: Arc::new(entry), allowance, revoked: gone, lender: None })
     }
 
     /// A caller known by a token that this one was lent; what it has open ends with this one, and what it uses is this one's.
     pub(super) fn lend(&self, entry: Entry) -> Arc<Self> {
         let (allowance, revoked) = (self.allowance.clone(), self.revoked.child_token());
-        Arc::new(Self { entry: Arc::new(entry), allowance, revoked, is_lent: true })
+        Arc::new(Self { entry: Arc::new(entry), allowance, revoked, lender: Some(Arc::clone(&self.entry)) })
     }
 
     /// The same caller on behalf of another tenant.
     pub(super) fn for_tenant(&self, tenant: Arc<Account>) -> Arc<Self> {
         let (entry, allowance) = (Arc::clone(&self.entry), self.allowance.for_tenant(tenant));
-        Arc::new(Self { entry, allowance, revoked: self.revoked.clone(), is_lent: self.is_lent })
+        Arc::new(Self { entry, allowance, revoked: self.revoked.clone(), lender: self.lender.clone() })
+    }
+
+    /// The same caller, which may go on after the token that it was lent has ended, for as long as its lender may.
+    #[must_use]
+    pub fn outliving_token(self: &Arc<Self>) -> Arc<Self> {
+        let Some(lender) = &self.lender else { return Arc::clone(self) };
+        let entry = Entry { expires: lender.expires, ..(*self.entry).clone() };
+        let (allowance, revoked) = (self.allowance.clone(), self.revoked.clone());
+        Arc::new(Self { entry: Arc::new(entry), allowance, revoked, lender: self.lender.clone() })
     }
 
     /// What it and its tenant may use.
@@ -86,7 +95,7 @@ impl Holder {
 
     /// Whether the keys file lists it.
     pub(super) fn is_listed(&self) -> bool {
-        !self.is_lent && self.entry.proof != Proof::Token
+        self.lender.is_none() && self.entry.proof != Proof::Token
     }
 
     /// Whether it may still call.

@@ -296,6 +296,10 @@ mod tests {
         alice.revoke();
         assert!(!holder.may_call(NOW));
         assert_eq!(tokens.recognise(token.as_bytes(), NOW, |_| None, used).err(), Some(Refused::Token(TokenFault::LenderGone)));
+        // What has begun may go on after the token has ended, and not after its lender.
+        let ended = Arc::clone(&holder).outliving_token();
+        assert_eq!((holder.entry().expires, ended.entry().expires), (Some(NOW + 60), None));
+        assert!(!ended.may_call(NOW) && ended.entry().permit(Scope::Infer, None).is_ok());
         let poorer = listed("models = ['a']");
         let now = tokens.recognise(token.as_bytes(), NOW, |_| Some(Arc::clone(&poorer)), used).expect("its caller is back");
         assert!(now.entry().includes("a") && !now.entry().includes("b"));

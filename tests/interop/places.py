@@ -22,6 +22,8 @@ PROMTOOL = CACHE / "debian/prometheus/usr/bin/promtool"
 ENVOY = CACHE / "envoy/envoy"
 OPENAPI = CACHE / "openapi/bin"
 KSERVE_PYTHON = CACHE / "kserve/bin/python"
+# Clients of speech, which have many packages of their own.
+VOICE_PYTHON = CACHE / "venv-voice/bin/python"
 PERF_ANALYZER = CACHE / "perf_analyzer/perf_analyzer"
 # Libraries that the load generator links to and the machine does not have.
 PERF_ANALYZER_LIBRARIES = (CACHE / "perf_analyzer", CACHE / "debian/libb64-0d/usr/lib/x86_64-linux-gnu")

@@ -44,6 +44,7 @@ mod proportion;
 mod prose;
 mod quotas;
 mod readers;
+mod realtime;
 mod recordings;
 mod repository;
 mod scan;

@@ -57,14 +57,17 @@ impl Presented<'_> {
             return Err(Refused::InTheOpen);
         }
         let key = |text: &[u8]| Key::parse(text).map(Credential::Key).ok_or(Refused::Malformed);
-        let key_or_token = |text| if is_token(text) { Ok(Credential::Token(text)) } else { key(text) };
+        let key_or_token = |text| match token(text) {
+            Some(token) => Ok(Some(Credential::Token(token))),
+            None => key(text).map(Some),
+        };
         match (self.authorization.0, self.api_key.0, subprotocol) {
             (Some(value), ..) => match scheme(value).ok_or(Refused::Malformed)? {
-                (Scheme::Bearer, text) => key_or_token(text).map(Some),
+                (Scheme::Bearer, text) => key_or_token(text),
                 (Scheme::Key, text) => key(text).map(Some),
             },
             (None, Some(value), _) => key(value.trim_ascii()).map(Some),
-            (None, None, Some(text)) => key_or_token(text).map(Some),
+            (None, None, Some(text)) => key_or_token(text),
             (None, None, None) => Ok(self.certificate.as_deref().map(Credential::Certificate)),
         }
     }
@@ -115,9 +118,13 @@ fn scheme(value: &[u8]) -> Option<(Scheme, &[u8])> {
     Some((scheme, rest.trim_ascii()))
 }
 
-/// Whether a text has the three parts of a token; keys have no dots.
-fn is_token(text: &[u8]) -> bool {
-    text.iter().filter(|byte| **byte == b'.').count() == 2
+/// What the tokens begin with that clients of OpenAI's Realtime API get for a browser.
+const EPHEMERAL: &[u8] = b"ek_";
+
+/// The token that a text is: it has three parts, and keys have no dots.
+fn token(text: &[u8]) -> Option<&[u8]> {
+    let text = text.strip_prefix(EPHEMERAL).unwrap_or(text);
+    (text.iter().filter(|byte| **byte == b'.').count() == 2).then_some(text)
 }
 
 #[cfg(test)]
@@ -199,6 +206,8 @@ mod tests {
             presented.credential(false).map(|credential| matches!(credential, Some(Credential::Token(b"a.b.c"))))
         };
         assert_eq!(shown("Bearer a.b.c"), Ok(true));
+        assert_eq!(shown("Bearer ek_a.b.c"), Ok(true), "an ephemeral key");
+        assert_eq!(shown("Bearer ek_a"), Err(Refused::Malformed));
         assert_eq!(shown("Key a.b.c"), Err(Refused::Malformed));
         assert_eq!(shown("Bearer a.b"), Err(Refused::Malformed));
         let presented = Presented { authorization: Secret(Some(b"Bearer a.b.c")), ..Presented::default() };
@@ -220,9 +229,11 @@ mod tests {
             assert_eq!(by_subprotocols(&format!("{prefix}{}", text(3)), true), Err(Refused::UnknownKey));
             assert_eq!(by_subprotocols(&format!("{prefix}{two}, {prefix}{two}"), true), Err(Refused::Malformed));
             assert_eq!(by_subprotocols(prefix, true), Err(Refused::Malformed));
-            let list = format!("{prefix}a.b.c");
-            let presented = Presented { subprotocols: Secret(Some(list.as_bytes())), is_private: true, ..Presented::default() };
-            assert!(matches!(presented.credential(false), Ok(Some(Credential::Token(b"a.b.c")))));
+            for list in [format!("{prefix}a.b.c"), format!("{prefix}ek_a.b.c")] {
+                let presented =
+                    Presented { subprotocols: Secret(Some(list.as_bytes())), is_private: true, ..Presented::default() };
+                assert!(matches!(presented.credential(false), Ok(Some(Credential::Token(b"a.b.c")))), "{list}");
+            }
         }
         for none in ["", "tidemill.v1.json", "realtime, ,", "xtidemill.v1.key.x"] {
             assert_eq!(by_subprotocols(none, false), Ok(None), "{none}");

@@ -166,6 +166,18 @@ impl SegmentFinder {
         }
     }
 
+    /// From the next window on, goes by these rules; a segment that is open stays open.
+    pub fn set_rules(&mut self, rules: SegmentRules, sample_rate_hz: u32) {
+        let Self { open, next_index, previous_end_sample, .. } = *self;
+        *self = Self { open, next_index, previous_end_sample, ..Self::new(rules, sample_rate_hz) };
+    }
+
+    /// Where the silence began that the open segment is in; `None` if none is open, or its last window was speech.
+    #[must_use]
+    pub fn silence_start_sample(&self) -> Option<u64> {
+        self.open.and_then(|open| open.silence_start_sample)
+    }
+
     /// Takes in the probability of the next window. A window without one (it failed or expired, or the model gave NaN) changes
     /// nothing.
     pub fn push(&mut self, probability: Option<f32>, position: &WindowPosition) -> SegmentEvents {
@@ -374,6 +386,20 @@ mod tests {
         feed.finish();
         assert_eq!(feed.repeat(NO, 5), []);
         assert_eq!(feed.finish().as_slice(), []);
+    }
+
+    #[test]
+    fn new_rules_apply_to_a_segment_that_is_open() {
+        let mut feed = Feed::new();
+        feed.repeat(YES, 10);
+        assert_eq!(feed.finder.silence_start_sample(), None);
+        feed.repeat(NO, 2);
+        assert_eq!(feed.finder.silence_start_sample(), Some(10 * WINDOW));
+        feed.finder.set_rules(SegmentRules { min_silence_ms: 320, ..SegmentRules::default() }, RATE_HZ);
+        assert_eq!(feed.repeat(NO, 8), [], "the tenth window of silence begins 288 ms after the silence");
+        assert_eq!(feed.push(NO).as_slice(), [ended(0, 0, 10 * WINDOW + PAD)]);
+        assert_eq!(feed.finder.silence_start_sample(), None);
+        assert_eq!(feed.repeat(YES, 8), [started(1, 21 * WINDOW - PAD)], "numbers go on");
     }
 
     #[test]

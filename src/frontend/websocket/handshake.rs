@@ -1,6 +1,6 @@
 //! How a request becomes a socket.
 
-use std::{borrow::Cow, sync::Arc};
+use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use axum::{
     body::Body,
@@ -54,6 +54,17 @@ impl Sockets {
         self.rules.config.max_message_bytes
     }
 
+    /// Time within which what has begun to arrive has to be there (`http.body_timeout_s`).
+    pub(super) fn message_timeout(&self) -> Duration {
+        self.rules.message_timeout
+    }
+
+    /// What is charged for whatever a request brings.
+    pub(super) fn account(&self, request: &Request) -> Account {
+        let account = request.extensions().get::<Account>().cloned();
+        account.unwrap_or_else(|| self.bounds.transfer.connection(Peer::default()))
+    }
+
     /// The handshake that a request makes.
     ///
     /// # Errors
@@ -66,13 +77,12 @@ impl Sockets {
         let headers = request.headers();
         let mut principal = self.service.principal(|name| headers.get(name).map(HeaderValue::as_bytes));
         principal.peer = forwarded::sender(principal.peer, headers, self.service.connections());
-        let account = request.extensions().get::<Account>().cloned();
         Ok(Handshake {
             accept,
             protocols: protocols(headers)?,
             caller: Caller { principal, ends_at: Timestamp::NEVER },
             holder: self.service.caller(),
-            account: account.unwrap_or_else(|| self.bounds.transfer.connection(Peer::default())),
+            account: self.account(request),
             rules: Arc::clone(&self.rules),
             open: self.bounds.metrics.websockets_open.clone(),
         })
@@ -94,6 +104,12 @@ impl Handshake {
     /// The caller that makes it.
     pub(super) const fn caller(&self) -> Caller {
         self.caller
+    }
+
+    /// The same, of a socket that may go on after the token that its caller was lent has ended.
+    pub(super) fn outliving_token(mut self) -> Self {
+        self.holder = self.holder.as_ref().map(Holder::outliving_token);
+        self
     }
 
     /// The first of the client's subprotocols that is among `known`.

@@ -20,6 +20,7 @@ mod feed;
 mod frame;
 mod handshake;
 mod line;
+mod realtime;
 mod socket;
 
 use axum::Router;
@@ -27,13 +28,13 @@ use axum::Router;
 use self::handshake::Sockets;
 use super::Bounds;
 use crate::{
-    config::{HttpConfig, WebSocketConfig},
+    config::{Config, HttpConfig},
     service::Service,
 };
 
 /// The routes of all wires over WebSocket.
-pub fn router(service: Service, config: WebSocketConfig, http: &HttpConfig, bounds: Bounds) -> Router {
-    let sockets = Sockets::new(&service, config, http, bounds);
+pub fn router(service: Service, config: &Config, http: &HttpConfig, bounds: Bounds) -> Router {
+    let sockets = Sockets::new(&service, config.websocket.clone(), http, bounds);
     // Each wire is a module with a router of this form.
-    feed::router(service, sockets)
+    feed::router(service.clone(), sockets.clone()).merge(realtime::router(service, sockets, config.realtime.clone()))
 }
