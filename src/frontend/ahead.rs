@@ -9,7 +9,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use axum::{Router, routing::future::RouteFuture};
+use axum::{Router, response::IntoResponse as _, routing::future::RouteFuture};
 use bytes::Bytes;
 use futures::{
     FutureExt as _,
@@ -20,7 +20,10 @@ use hyper::body::Body as HttpBody;
 use tonic::body::Body;
 use tower::{Service, util::BoxCloneSyncService};
 
-use super::web::WebCheck;
+use super::{
+    heads::{header_bytes, too_large},
+    web::WebCheck,
+};
 use crate::{domain::Peer, drain::Drain, transport::Account};
 
 /// The gRPC services of one connection, with their limits, keys and checks.
@@ -68,14 +71,16 @@ impl Front {
 /// The routes of one connection.
 #[derive(Clone)]
 pub(super) struct Behind {
+    /// Bytes of a request's head. HTTP/1.1 has counted them as they came; HTTP/2 unpacks them, and has one limit for a whole connection.
+    head_bytes_max: usize,
     ahead: Option<Arc<dyn Ahead>>,
     routes: Router,
     drain: Drain,
 }
 
 impl Behind {
-    pub(super) const fn new(ahead: Option<Arc<dyn Ahead>>, routes: Router, drain: Drain) -> Self {
-        Self { ahead, routes, drain }
+    pub(super) const fn new(head_bytes_max: usize, ahead: Option<Arc<dyn Ahead>>, routes: Router, drain: Drain) -> Self {
+        Self { head_bytes_max, ahead, routes, drain }
     }
 }
 
@@ -93,6 +98,10 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
+        if request.version() >= Version::HTTP_2 && header_bytes(&request) > self.head_bytes_max {
+            let refusal = too_large(self.head_bytes_max).into_response();
+            return Either::Right(async { Ok(refusal) }.boxed());
+        }
         let Some(ahead) = &self.ahead else { return Either::Left(self.routes.call(request)) };
         let (head, body) = request.into_parts();
         if !ahead.takes(&head) {

@@ -1,9 +1,12 @@
 //! How large the head of a request is, where HTTP/2 has packed it.
 
 use http::{
-    Request,
+    Request, StatusCode,
     uri::{Authority, PathAndQuery},
 };
+
+use super::refusal::Refusal;
+use crate::domain::{Fault, FaultKind};
 
 /// What a header takes up on top of its name and value, as HTTP/2 counts (RFC 9113, section 6.5.2).
 pub(super) const FIELD_BYTES: usize = 32;
@@ -20,6 +23,13 @@ pub(super) fn header_bytes<B>(request: &Request<B>) -> usize {
     let pseudo = pseudo.into_iter().map(|(name, value)| name.len() + value.len() + FIELD_BYTES);
     let fields = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + FIELD_BYTES);
     pseudo.sum::<usize>() + fields.sum::<usize>()
+}
+
+/// The answer to a request whose head is larger than `http.max_header_bytes`.
+pub(super) fn too_large(bytes_max: usize) -> Refusal {
+    let message = format!("the head of the request is larger than the {bytes_max} bytes that http.max_header_bytes allows");
+    let fault = Fault::new(FaultKind::TooLarge, message).with_limit("http.max_header_bytes", bytes_max as u64);
+    Refusal::with_status(fault, StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE)
 }
 
 #[cfg(test)]

@@ -21,6 +21,7 @@ use crate::{
 /// The routes of HTTP, and what stands ahead of them, for connections of any protocol. Clones share them.
 #[derive(Clone)]
 pub struct Rest {
+    head_bytes_max: usize,
     routes: Router,
     front: Option<Front>,
     transfer: Transfer,
@@ -29,8 +30,9 @@ pub struct Rest {
 }
 
 impl Rest {
-    pub(super) fn new(routes: Router, transfer: Transfer, drain: Drain) -> Self {
-        Self { routes, front: None, transfer, drain, web: WebRules::default() }
+    /// For requests with heads of at most `head_bytes_max`.
+    pub(super) fn new(head_bytes_max: usize, routes: Router, transfer: Transfer, drain: Drain) -> Self {
+        Self { head_bytes_max, routes, front: None, transfer, drain, web: WebRules::default() }
     }
 
     /// The same with configured rules for web pages.
@@ -55,7 +57,7 @@ impl Rest {
     {
         let (account, web) = (self.transfer.connection(peer), self.web.on(io));
         let ahead = self.front.as_ref().map(|front| front.connection(peer, web.clone(), account.clone()));
-        let service = web.guard_with_cors(Behind::new(ahead, self.routes.clone(), self.drain.clone()));
+        let service = web.guard_with_cors(Behind::new(self.head_bytes_max, ahead, self.routes.clone(), self.drain.clone()));
         service.map_request(move |mut request: Request<B>| {
             request.extensions_mut().insert(account.clone());
             request

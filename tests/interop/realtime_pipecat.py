@@ -8,7 +8,6 @@ import json
 import pathlib
 import sys
 
-from loguru import logger
 from pipecat.frames.frames import (
     EndFrame,
     ErrorFrame,
@@ -18,10 +17,10 @@ from pipecat.frames.frames import (
     ProposedUserStoppedSpeakingFrame,
 )
 from pipecat.pipeline.pipeline import Pipeline
-from pipecat.pipeline.runner import PipelineRunner
-from pipecat.pipeline.task import PipelineParams, PipelineTask
+from pipecat.pipeline.worker import PipelineParams, PipelineWorker
 from pipecat.processors.frame_processor import FrameDirection, FrameProcessor
 from pipecat.services.openai.stt import OpenAIRealtimeSTTService
+from pipecat.workers.runner import WorkerRunner
 
 PATIENCE_S = 30
 RATE_HZ = 16_000
@@ -54,17 +53,18 @@ async def main(url: str, key: str, path: str) -> None:
         settings=OpenAIRealtimeSTTService.Settings(model="silero-vad"),
     )
     listener = Listener()
-    task = PipelineTask(Pipeline([service, listener]), params=PipelineParams(audio_in_sample_rate=RATE_HZ))
-    running = asyncio.create_task(PipelineRunner(handle_sigint=False).run(task))
+    worker = PipelineWorker(Pipeline([service, listener]), params=PipelineParams(audio_in_sample_rate=RATE_HZ))
+    runner = WorkerRunner(handle_sigint=False)
+    await runner.add_workers(worker)
+    running = asyncio.create_task(runner.run())
     piece = RATE_HZ // 50 * 2
     for start in range(0, len(audio) - piece, piece):
-        await task.queue_frame(InputAudioRawFrame(audio[start : start + piece], RATE_HZ, 1))
+        await worker.queue_frame(InputAudioRawFrame(audio[start : start + piece], RATE_HZ, 1))
         await asyncio.sleep(0.001)
     await listener.stopped.wait()
-    await task.queue_frame(EndFrame())
+    await worker.queue_frame(EndFrame())
     await running
     print(json.dumps(listener.names))
 
 
-logger.remove()
 asyncio.run(asyncio.wait_for(main(*sys.argv[1:]), PATIENCE_S))

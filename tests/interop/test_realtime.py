@@ -27,7 +27,7 @@ def secured(tmp_path_factory):
     """A server over TLS, its credentials and a key."""
     credentials = Credentials(tmp_path_factory.mktemp("realtime"))
     key = credentials.new_key("alice", "infer")
-    with running(*credentials.settings(), kind=serving(credentials)) as server:
+    with running(*credentials.settings(security__tokens="true"), kind=serving(credentials)) as server:
         yield server, credentials, key
 
 
@@ -95,5 +95,6 @@ def test_livekit(plain, speech):
 
 def test_pipecat(plain, speech):
     url = f"ws://{plain.http_address}/v1/realtime"
-    names = voice("realtime_pipecat.py", url, "any", speech[16_000])
+    quiet = os.environ | {"LOGURU_LEVEL": "ERROR"}
+    names = voice("realtime_pipecat.py", url, "any", speech[16_000], env=quiet)
     assert names == ["ProposedUserStartedSpeakingFrame", "ProposedUserStoppedSpeakingFrame"]

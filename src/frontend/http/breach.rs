@@ -5,6 +5,7 @@ use axum::http::StatusCode;
 use super::error::Refusal;
 use crate::{
     domain::{Fault, FaultKind},
+    frontend::heads::too_large,
     transport::http1::{Breach, FRAMING_BYTES_MAX, Limits},
 };
 
@@ -22,7 +23,7 @@ fn refusal(breach: Breach, limits: &Limits) -> Refusal {
             let fault = Fault::new(FaultKind::Expired, message).with_limit("http.header_timeout_s", seconds);
             Refusal::with_status(fault, StatusCode::REQUEST_TIMEOUT)
         }
-        Breach::HeadTooLarge => head_too_large(limits.header_bytes_max),
+        Breach::HeadTooLarge => too_large(limits.header_bytes_max),
         Breach::BareLineFeed => {
             let message =
                 "a line of the request's head ends with a line feed alone; end each with a carriage return and a line feed";
@@ -35,12 +36,6 @@ fn refusal(breach: Breach, limits: &Limits) -> Refusal {
             Fault::invalid("body", message).into()
         }
     }
-}
-
-pub(super) fn head_too_large(bytes_max: usize) -> Refusal {
-    let message = format!("the head of the request is larger than the {bytes_max} bytes that http.max_header_bytes allows");
-    let fault = Fault::new(FaultKind::TooLarge, message).with_limit("http.max_header_bytes", bytes_max as u64);
-    Refusal::with_status(fault, StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE)
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use axum::{
     Router,
     body::{Body, HttpBody as _},
     extract::{Request, State},
-    http::{HeaderMap, HeaderValue, Method as Verb, StatusCode, Uri, Version, header},
+    http::{HeaderMap, HeaderValue, Method as Verb, StatusCode, Uri, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::{MethodRouter, any, get, post},
@@ -18,7 +18,6 @@ use tower_http::{CompressionLevel, compression::CompressionLayer};
 use super::{
     answer,
     api::{Api, Target, document},
-    breach,
     error::Refusal,
     generate, infer, repository, shared_memory, tokens,
 };
@@ -27,7 +26,6 @@ use crate::{
     frontend::{
         acting::{Acting, ActingBody},
         console,
-        heads::header_bytes,
         web::refuse_forms,
     },
     transport::Account,
@@ -92,8 +90,7 @@ pub(super) fn router(api: Api, others: Router) -> Router {
 async fn around(State(api): State<Api>, mut request: Request, next: Next) -> Response {
     let account =
         request.extensions().get::<Account>().cloned().unwrap_or_else(|| api.bounds.transfer.connection(Peer::default()));
-    let allowed = check_head(&request, api.config.max_header_bytes).and_then(|()| known_encoding(request.headers_mut()));
-    let mut response = match allowed {
+    let mut response = match known_encoding(request.headers_mut()) {
         Ok(()) => answer::hand_out(&api.bounds, &account, on_behalf(&api, request, next).await).await,
         Err(refusal) => refusal.into_response(),
     };
@@ -109,12 +106,6 @@ async fn around(State(api): State<Api>, mut request: Request, next: Next) -> Res
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     response
-}
-
-/// HTTP/1.1 has checked the head as it came; HTTP/2 unpacks it, and has one limit for all requests of a connection.
-fn check_head(request: &Request, bytes_max: usize) -> Result<(), Refusal> {
-    let fits = request.version() < Version::HTTP_2 || header_bytes(request) <= bytes_max;
-    if fits { Ok(()) } else { Err(breach::head_too_large(bytes_max)) }
 }
 
 /// Runs a request on behalf of its caller.

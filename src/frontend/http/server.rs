@@ -45,7 +45,7 @@ impl HttpDoor {
         let (transfer, drain) = (bounds.transfer.clone(), open_inference.service().drain().clone());
         let router = router(Api::new(open_inference, config, bounds), others);
         let plug = Plug { limits, refusal: breach::answer };
-        Self { rest: Rest::new(router, transfer, drain), plug }
+        Self { rest: Rest::new(limits.header_bytes_max, router, transfer, drain), plug }
     }
 
     /// What answers its requests, for connections of another protocol.
