@@ -52,6 +52,7 @@ mod sequences;
 mod serving;
 mod session;
 mod shares;
+mod sockets;
 mod start;
 mod startup;
 mod strings;

@@ -1,22 +1,17 @@
 //! Realtime sessions against a whole server: what the model hears, how sessions end, and who may open one.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use futures::{SinkExt as _, StreamExt as _};
+use futures::SinkExt as _;
 use serde_json::{Value, json};
 use tidemill::app::Server;
-use tokio::net::TcpStream;
-use tokio_tungstenite::{
-    WebSocketStream, client_async,
-    tungstenite::{Error, Message, client::IntoClientRequest as _, http},
-};
+use tokio_tungstenite::tungstenite::{Message, http};
 
 use crate::{
     http_client::Http,
     keys::{key, known},
     serving::{DOUBLER, bare_config, metric, patiently, serve, speech_config, until},
+    sockets::{Socket, hear, say, try_open},
 };
-
-type Socket = WebSocketStream<TcpStream>;
 
 /// A model that takes the loudness of single samples for probabilities, 8,000 times a second.
 const LOUDNESS: &str = "
@@ -37,47 +32,11 @@ window_samples = 1
 [synthetic]
 ";
 
-async fn try_open(
-    server: &Server,
-    path: &str,
-    headers: &[(&'static str, &str)],
-) -> Result<(Socket, http::HeaderMap), (u16, String)> {
-    let stream = TcpStream::connect(server.http_addr()).await.expect("the HTTP port accepts");
-    let mut request = format!("ws://localhost{path}").into_client_request().expect("a request");
-    for (name, value) in headers {
-        request.headers_mut().insert(*name, value.parse().expect("a value"));
-    }
-    match patiently(client_async(request, stream)).await {
-        Ok((socket, response)) => Ok((socket, response.headers().clone())),
-        Err(Error::Http(response)) => {
-            let body = response.body().as_deref().map(String::from_utf8_lossy).unwrap_or_default().into_owned();
-            Err((response.status().as_u16(), body))
-        }
-        Err(error) => panic!("no answer: {error}"),
-    }
-}
-
 async fn open(server: &Server, path: &str) -> Socket {
     let mut socket = try_open(server, path, &[]).await.unwrap_or_else(|refused| panic!("{refused:?}")).0;
     let created = hear(&mut socket).await.expect("an event");
     assert_eq!(created["type"], "session.created", "{created}");
     socket
-}
-
-async fn say(socket: &mut Socket, event: Value) {
-    patiently(socket.send(Message::text(event.to_string()))).await.expect("it is taken");
-}
-
-/// The next event, or the code and the reason of the close.
-async fn hear(socket: &mut Socket) -> Result<Value, (u16, String)> {
-    loop {
-        match patiently(socket.next()).await {
-            Some(Ok(Message::Text(text))) => return Ok(serde_json::from_str(&text).expect("JSON")),
-            Some(Ok(Message::Close(Some(close)))) => return Err((close.code.into(), close.reason.to_string())),
-            Some(Ok(Message::Ping(_))) => {}
-            other => panic!("neither a message nor a close: {other:?}"),
-        }
-    }
 }
 
 const SCORE: &str = ".###....";

@@ -7,11 +7,7 @@ use bytes::Bytes;
 use futures::{SinkExt as _, StreamExt as _, future::join_all};
 use prost::Message as _;
 use serde_json::{Value, json};
-use tokio::net::TcpStream;
-use tokio_tungstenite::{
-    WebSocketStream, client_async,
-    tungstenite::{Error, Message, client::IntoClientRequest as _, http},
-};
+use tokio_tungstenite::tungstenite::Message;
 
 use tidemill::{
     app::Server,
@@ -25,49 +21,11 @@ use crate::{
         Account, DOUBLER, Feed, bare_config, connect, first_values, item, message, metric, patiently, pcm_of, serve,
         slow_doubler, speech_config, tensors_of, until,
     },
+    sockets::{Socket, hear, say, try_open},
 };
-
-type Socket = WebSocketStream<TcpStream>;
-
-/// A socket at this path, or the status of the answer and what it says.
-async fn try_open(
-    server: &Server,
-    path: &str,
-    headers: &[(&'static str, &str)],
-) -> Result<(Socket, http::HeaderMap), (u16, String)> {
-    let stream = TcpStream::connect(server.http_addr()).await.expect("the HTTP port accepts");
-    let mut request = format!("ws://localhost{path}").into_client_request().expect("a request");
-    for (name, value) in headers {
-        request.headers_mut().insert(*name, value.parse().expect("a value"));
-    }
-    match patiently(client_async(request, stream)).await {
-        Ok((socket, response)) => Ok((socket, response.headers().clone())),
-        Err(Error::Http(response)) => {
-            let body = response.body().as_deref().map(String::from_utf8_lossy).unwrap_or_default().into_owned();
-            Err((response.status().as_u16(), body))
-        }
-        Err(error) => panic!("no answer: {error}"),
-    }
-}
 
 async fn open(server: &Server, path: &str) -> Socket {
     try_open(server, path, &[]).await.unwrap_or_else(|refused| panic!("{refused:?}")).0
-}
-
-async fn say(socket: &mut Socket, json: Value) {
-    patiently(socket.send(Message::text(json.to_string()))).await.expect("it is taken");
-}
-
-/// The next message, or the code and the reason of the close.
-async fn hear(socket: &mut Socket) -> Result<Value, (u16, String)> {
-    loop {
-        match patiently(socket.next()).await {
-            Some(Ok(Message::Text(text))) => return Ok(serde_json::from_str(&text).expect("JSON")),
-            Some(Ok(Message::Close(Some(close)))) => return Err((close.code.into(), close.reason.to_string())),
-            Some(Ok(Message::Ping(_))) => {}
-            other => panic!("neither a message nor a close: {other:?}"),
-        }
-    }
 }
 
 /// All messages until the close, and its code.
