@@ -16,6 +16,7 @@ mod grpc_status;
 mod heads;
 pub mod http;
 mod inflate;
+mod leftover;
 mod messages;
 mod refusal;
 mod rest;

@@ -50,7 +50,8 @@ def test_it_lists_the_models_and_does_not_jump(found):
 
 def test_a_dropped_recording_has_the_segments_that_scan_finds(server, found):
     assert found["dropped"] == scanned(server) != []
-    assert f"{len(found['dropped'])} segments" in found["drawing"]
+    count = len(found["dropped"])
+    assert ("1 segment:" if count == 1 else f"{count} segments:") in found["drawing"]
 
 
 def test_the_sample_is_played_and_has_two(found):
@@ -90,7 +91,7 @@ def test_it_fits_a_telephone_and_says_when_the_server_is_gone(found):
 def test_a_key_is_asked_for_used_and_kept_nowhere(tmp_path):
     credentials = encrypted.Credentials(tmp_path)
     key = credentials.new_key("person", "infer", "models:read")
-    with running(*credentials.settings(), kind=encrypted.serving(credentials)) as server:
+    with running(*credentials.settings(security__tokens="on"), kind=encrypted.serving(credentials)) as server:
         found = json.loads(run_node("console.cjs", f"https://{server.http_address}/", CLIP, key))
         reach = ["--addr", f"https://{server.address}", "--ca", credentials.path("ca.pem"), "--api-key", key]
         printed = run(places.SERVER, "scan", CLIP, "--json", *reach)
@@ -109,7 +110,8 @@ def test_programs_get_a_list_of_what_there_is(server):
 @pytest.mark.parametrize(("address", "setting", "shown"), [("127.0.0.1", "off", False), ("0.0.0.0", "auto", False), ("0.0.0.0", "on", True)])
 def test_it_can_be_off(address, setting, shown):
     alarms = ("is open to other machines",)
-    with running("--set", f"http.console={setting}", address=address, expected_alarms=alarms) as server:
+    settings = ("--set", f"http.console={setting}", "--set", f"security.allow_anonymous={str(address == '0.0.0.0').lower()}")
+    with running(*settings, address=address, expected_alarms=alarms) as server:
         status, media_type, text = front(server.http_address.replace("0.0.0.0", "127.0.0.1"))
     assert status == (200 if shown else 404)
     assert media_type.startswith("text/html" if shown else "application/json")

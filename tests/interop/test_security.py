@@ -486,7 +486,9 @@ def test_no_credential_is_ever_logged(tmp_path, issued):
         secured = Secured(server, credentials, {"alice": key})
         for secret in secrets:
             for header in ("authorization: Bearer", "authorization: Basic", "authorization: Key", "x-api-key:", "cookie: a="):
-                curl(secured, GENERATE, "--header", f"{header} {secret}")
+                # curl itself breaks off over HTTP/2 when a header that it should not have sent is refused.
+                version = "--http2" if secret.isprintable() else "--http1.1"
+                curl(secured, GENERATE, version, "--header", f"{header} {secret}")
         for secret in (key, WRONG_KEY, *tokens.values()):
             code_of(secured, bearer(secret))
             code_of(secured, [("x-api-key", secret)])
