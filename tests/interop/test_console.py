@@ -91,7 +91,7 @@ def test_it_fits_a_telephone_and_says_when_the_server_is_gone(found):
 def test_a_key_is_asked_for_used_and_kept_nowhere(tmp_path):
     credentials = encrypted.Credentials(tmp_path)
     key = credentials.new_key("person", "infer", "models:read")
-    with running(*credentials.settings(security__tokens="on"), kind=encrypted.serving(credentials)) as server:
+    with running(*credentials.settings(security__tokens="true"), kind=encrypted.serving(credentials)) as server:
         found = json.loads(run_node("console.cjs", f"https://{server.http_address}/", CLIP, key))
         reach = ["--addr", f"https://{server.address}", "--ca", credentials.path("ca.pem"), "--api-key", key]
         printed = run(places.SERVER, "scan", CLIP, "--json", *reach)
