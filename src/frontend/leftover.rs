@@ -24,7 +24,7 @@ const LEFT_BYTES_MAX: usize = 64 << 10;
 const LEFT_WITHIN: Duration = Duration::from_secs(1);
 
 /// Where the rest of a request is left.
-type Rest<B> = Arc<Mutex<Option<B>>>;
+pub(super) type Rest<B> = Arc<Mutex<Option<B>>>;
 
 /// The body of a request that leaves its rest to the response.
 pub(super) struct Leaving<B: Body + Unpin> {
@@ -41,10 +41,10 @@ pub(super) struct Lasting<R, B> {
     late: Option<Pin<Box<Sleep>>>,
 }
 
-/// A request's body, and what its response has to be wrapped in.
-pub(super) fn leaving<B: Body + Unpin>(body: B) -> (Leaving<B>, impl FnOnce() -> Rest<B>) {
+/// A request's body, and where its rest will be left.
+pub(super) fn leaving<B: Body + Unpin>(body: B) -> (Leaving<B>, Rest<B>) {
     let rest = Rest::default();
-    (Leaving { body: Some(body), rest: Arc::clone(&rest) }, move || rest)
+    (Leaving { body: Some(body), rest: Arc::clone(&rest) }, rest)
 }
 
 impl<B: Body + Unpin> Drop for Leaving<B> {
@@ -131,15 +131,16 @@ mod tests {
 
     use super::*;
 
-    type Sent = StreamBody<mpsc::Receiver<Result<Frame<Bytes>, Infallible>>>;
+    type Piece = Result<Frame<Bytes>, Infallible>;
+    type Sent = StreamBody<mpsc::Receiver<Piece>>;
 
-    fn request() -> (mpsc::Sender<Result<Frame<Bytes>, Infallible>>, Leaving<Sent>, Lasting<Full<Bytes>, Sent>) {
+    fn request() -> (mpsc::Sender<Piece>, Leaving<Sent>, Lasting<Full<Bytes>, Sent>) {
         let (sender, receiver) = mpsc::channel(8);
         let (body, rest) = leaving(StreamBody::new(receiver));
-        (sender, body, Lasting::new(Full::from("answer"), rest()))
+        (sender, body, Lasting::new(Full::from("answer"), rest))
     }
 
-    fn frame(bytes: usize) -> Result<Frame<Bytes>, Infallible> {
+    fn frame(bytes: usize) -> Piece {
         Ok(Frame::data(vec![0; bytes].into()))
     }
 

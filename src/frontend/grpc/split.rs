@@ -55,7 +55,7 @@ where
         let (body, left) = leaving(body);
         let answering = rest.call(Request::from_parts(head, body));
         let lasting =
-            |answer: Response<axum::body::Body>| answer.map(|body| WatchedBody::new(Body::new(Lasting::new(body, left()))));
+            |answer: Response<axum::body::Body>| answer.map(|body| WatchedBody::new(Body::new(Lasting::new(body, left))));
         Either::Right(answering.map(|answer| answer.map(lasting)).boxed())
     }
 }
