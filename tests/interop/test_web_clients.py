@@ -1,4 +1,4 @@
-"""The clients that web pages use, and those of the same protocols for node: gRPC-Web and Connect, on the HTTP port."""
+"""The clients that web pages use, in node and in Chromium, and those of the same protocols for node: gRPC-Web, Connect and Realtime."""
 
 import base64
 import json
@@ -8,6 +8,7 @@ import pathlib
 import audio
 import grpc
 import messages
+import numpy as np
 import places
 import pytest
 import reference
@@ -27,13 +28,13 @@ TRANSPORTS = [
 ]
 
 
-def generate(folder: pathlib.Path) -> None:
-    """Messages and services as protoc-gen-es makes them from proto/."""
+def generate(folder: pathlib.Path, style: str = "legacy_commonjs") -> None:
+    """Messages and services as protoc-gen-es makes them from proto/, in this style of modules."""
     plugin = {
         "local": "protoc-gen-es",
         "out": str(folder),
         "include_imports": True,
-        "opt": ["target=js", "js_import_style=legacy_commonjs"],
+        "opt": ["target=js", f"js_import_style={style}"],
     }
     environment = os.environ | {"PATH": f"{places.NODE_MODULES / '.bin'}:{os.environ['PATH']}"}
     template = json.dumps({"version": "v2", "plugins": [plugin]})
@@ -122,3 +123,36 @@ def test_buf_curl(server, kinds_by_grpc, protocol):
     scan = {"config": {"model": messages.MODEL}, "pcmS16le": base64.b64encode(audio.pcm(CLIP)).decode()}
     responses = buf_curl(server, protocol, "tidemill.v1.InferenceService/Scan", scan)
     assert [kind for response in responses for kind in response] == kinds_by_grpc
+
+
+@pytest.fixture(scope="module")
+def in_chromium(server, tmp_path_factory) -> dict:
+    folder = tmp_path_factory.mktemp("in-chromium")
+    generate(folder, "module")
+    clip, speech = folder / "clip.pcm", folder / "speech_24_khz.pcm"
+    clip.write_bytes(audio.pcm(CLIP))
+    samples = np.frombuffer(audio.pcm("goforward.raw"), "<i2")
+    moments = np.arange(len(samples) * 3 // 2) * 2 / 3
+    louder = np.interp(moments, np.arange(len(samples)), samples).astype("<i2")
+    speech.write_bytes(np.concatenate([louder, np.zeros(24_000, "<i2")]).tobytes())
+    return json.loads(run_node("in_chromium.cjs", server.http_address, folder, clip, speech))
+
+
+@pytest.mark.parametrize("transport", ["connect json", "connect binary", "grpc-web"])
+def test_pages_in_a_real_browser_get_what_clients_of_grpc_get(in_chromium, kinds_by_grpc, transport):
+    told = in_chromium[transport]
+    assert in_chromium["complaints"] == [] and told["unknown"] == "NotFound"
+    reference.assert_equal([told["predicted"]], reference.of_clip(CLIP)[:1])
+    assert_scanned(told["scanned"], kinds_by_grpc)
+
+
+def test_openais_client_finds_a_turn_in_a_real_browser(in_chromium):
+    types = in_chromium["realtime"]
+    assert types[:2] == ["session.created", "session.updated"]
+    assert types[2:] == [
+        "input_audio_buffer.speech_started",
+        "input_audio_buffer.speech_stopped",
+        "input_audio_buffer.committed",
+        "conversation.item.added",
+        "conversation.item.done",
+    ]
